@@ -23,7 +23,7 @@ lint: env  ## Lint, types, import contracts
 
 check: lint  ## Lint and the fast tests, in a minute
 	$(BIN)/python -m pytest -q -n auto -m "not slow" --hypothesis-profile=quick \
-		tests/unit tests/architecture app/core app/evaluation/measures.py app/evaluation/ranking.py models streamgauge
+		tests/unit tests/architecture app/core app/evaluation/measures.py app/evaluation/ranking.py models schemas/partitioning.py streamgauge
 
 test: env  ## The whole test suite, on real Kafka and ClickHouse's engine; ARGS="-k …" runs a few
 	$(BIN)/python -m pytest -n auto $(ARGS)

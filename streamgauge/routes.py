@@ -10,38 +10,13 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from schemas.partitioning import partition_of
+
 #: How long an address that did not answer is asked last: at first, and at most. Each time in a row is twice as long.
 _SILENT_S = 1.0
 _MOST_SILENT_S = 15.0
 
 _decode_owners = msgspec.json.Decoder(dict[int, str]).decode
-
-
-def murmur2(data: bytes) -> int:
-    """The hash by which Kafka's own clients choose a partition (Java's signed number as an unsigned one).
-
-    Examples
-    --------
-    From the tests of Kafka (`UtilsTest.testMurmur2`): -973932308 and -790332482.
-
-    >>> [murmur2(text) - 2**32 for text in (b"21", b"foobar")]
-    [-973932308, -790332482]
-    """
-    mask, mix = 0xFFFFFFFF, 0x5BD1E995
-    hashed = 0x9747B28C ^ len(data)
-    whole = len(data) & ~3
-    for at in range(0, whole, 4):
-        word = int.from_bytes(data[at : at + 4], "little") * mix & mask
-        hashed = (hashed * mix & mask) ^ ((word ^ word >> 24) * mix & mask)
-    if rest := data[whole:]:
-        hashed = (hashed ^ int.from_bytes(rest, "little")) * mix & mask
-    hashed = (hashed ^ hashed >> 13) * mix & mask
-    return hashed ^ hashed >> 15
-
-
-def partition_of(key: bytes, partitions: int) -> int:
-    """The partition that Kafka's Java clients and aiokafka give a key."""
-    return (murmur2(key) & 0x7FFFFFFF) % partitions
 
 
 class _Told(NamedTuple):

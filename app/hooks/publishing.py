@@ -7,11 +7,11 @@ from aiokafka.structs import OffsetAndMetadata
 
 from app.adapters.kafka.publisher import PartitionPublisher
 from app.core.batches import Header
-from app.core.entities.key_sample import murmur2
 from app.core.hooks.alerts import alert_raised
 from app.core.hooks.ledger import Changes
 from app.core.hooks.requests import body_of
 from app.hooks.context import SenderContext
+from schemas.partitioning import partition_of
 from schemas.wire import HookDelivery, encode_json
 
 
@@ -42,8 +42,3 @@ async def publish(publisher: PartitionPublisher, changes: Changes, partition: in
 def address(record: HookDelivery) -> tuple[bytes, bytes, list[Header]]:
     """Key, value and headers of what a hook to Kafka tells."""
     return record.entity.encode(), body_of(record), [("webhook-id", record.id.encode())]
-
-
-def partition_of(key: bytes, partitions: int) -> int:
-    """Where a key is placed by most clients of Kafka."""
-    return (murmur2(key) & 0x7FFFFFFF) % partitions

@@ -21,9 +21,10 @@ from app.core.hooks.alerts import alert_cleared
 from app.exits import StackError
 from app.hooks.courier import post
 from app.hooks.hook_records import read_deliveries, read_states
-from app.hooks.publishing import address, partition_of
+from app.hooks.publishing import address
 from app.hooks.targets import Outward, count_partitions, read_targets
 from app.kafka_access import KafkaAccess
+from schemas.partitioning import partition_of
 from schemas.pipeline.spec import Pipeline
 from schemas.wire import HookDelivery, encode_json
 

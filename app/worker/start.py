@@ -75,11 +75,11 @@ async def work(
     )
     forward = Forwarding()
     can_preview = not plan.shared.repartitioned()
-    scoring = ScoringHook(pipeline, worker, forward, wall_clock_ms, can_preview=can_preview)
+    scoring = ScoringHook(pipeline, worker.places, forward, wall_clock_ms, can_preview=can_preview)
     http = WorkerHttp(worker.health, worker.samples, scoring, place.allowed_hosts)
 
     def when_ready(address: str) -> None:
-        worker.serve_at(place.url(address))
+        worker.places.serve_at(place.url(address))
         _relieve_collector()
 
     try:

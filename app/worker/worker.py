@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from aiokafka import AIOKafkaProducer
 from faust.types import TP
 
@@ -28,36 +27,28 @@ from app.adapters.kafka.once_sender import OnceSender
 from app.adapters.kafka.sticky_assignor import StickyAssignor
 from app.adapters.kafka.topic_reader import answers
 from app.adapters.rocks_rows import StateDiskError
-from app.adapters.sources.source import Partitioner
 from app.clock import wall_clock_ms
-from app.core.entities.directory import NOWHERE
 from app.core.features.plan import FeaturePlan
 from app.core.records.rules import RecordRules
-from app.core.tiles.hash_runs import hash64
 from app.exits import EXIT_CONFIG, EXIT_RETRY
 from app.kafka_access import KafkaAccess
 from app.pipeline import new_board
 from app.serving.commits import CommitCounts
-from app.serving.places import Elsewhere, Place
 from app.step_size import AskedLately
 from app.worker.context import WorkerContext
 from app.worker.input_offsets import Beginning, UnusableInputError, check_assignment, has_begun
 from app.worker.model_shelf import ModelShelf
 from app.worker.outbox import Progress
 from app.worker.partition_task import PartitionTask
+from app.worker.places import WorkerPlaces
 from app.worker.router import Router
 from app.worker.shared_feed import SharedFeed
 from schemas.pipeline.spec import Pipeline
-from schemas.serving import problem
 
 log = logging.getLogger("streamgauge.worker")
 
 #: A rebalance takes seconds. A worker that waits longer for its end, while the broker answers, is stuck.
 UNASSIGNED_S = 90.0
-
-_OUT_OF_TOUCH = "This worker has not heard from Kafka for so long that another may have the partition: ask again soon."
-_MOVING = "Partition {} changes hands, or its state is being restored: ask again in a second."
-_NOBODY = "No worker is known to have partition {}: start one more, or give it an address by --advertise."
 
 
 @dataclass(frozen=True)
@@ -92,13 +83,13 @@ class Worker:
         self.progress = Progress(last_commit_ms=now_ms())
         topics = [pipeline.topics.events] + ([pipeline.topics.labels] if pipeline.labels else [])
         group = worker_group(pipeline.name)
-        self._assignor = StickyAssignor()
+        assignor = StickyAssignor()
         self.app = BatchApp(
             group,
             kafka,
             topics,
             self,
-            sharing=self._assignor,
+            sharing=assignor,
             consumer_group_instance_id=membership.instance,
             broker_session_timeout=membership.session_s,
             broker_heartbeat_interval=membership.session_s / 4,
@@ -128,7 +119,6 @@ class Worker:
             commits=CommitCounts(),
             rows_folder=rows_folder,
         )
-        self._partition_of = Partitioner(pipeline.partitions)
         self._beginning = beginning
         self._router: Router | None = None
         if pipeline.events.repartition:
@@ -139,6 +129,10 @@ class Worker:
         self.tasks: dict[int, PartitionTask] = {}
         #: Partitions that were revoked with their work committed: if they come back, they go on as they are.
         self._parked: dict[int, PartitionTask] = {}
+        #: Who serves which partition, for the scoring hook.
+        self.places = WorkerPlaces(
+            pipeline, self.app, assignor, self._context.entities, tasks=self.tasks, parked=self._parked
+        )
         self._has_been_assigned = False
         self.exit_code = 0
         self.failure = ""
@@ -198,35 +192,6 @@ class Worker:
         except Exception as error:  # crash only: without the topic, no event would be refused
             log.exception("Following %s failed", self.pipeline.topics.entities)
             self.fail(f"{self.pipeline.topics.entities} could not be followed: {error!r}", EXIT_RETRY)
-
-    # -- Places ------------------------------------------------------------------------------------------------------
-
-    def serve_at(self, url: str) -> None:
-        """Tell the other workers where this one answers; before `run`."""
-        self._assignor.url = url
-
-    def owners(self) -> dict[int, str]:
-        """Partition -> where it is served, as of the last assignment."""
-        return self._assignor.owners
-
-    def home_of(self, entity: str) -> int:
-        """The partition of an entity: where it was seen first, as far as that is followed, else where its key goes."""
-        key, entities = entity.encode(), self._context.entities
-        home = int(entities.directory.home_of(np.array([hash64(key)]))[0]) if entities is not None else NOWHERE
-        return self._partition_of(key) if home == NOWHERE else home
-
-    def find(self, partition: int) -> Place:
-        """Who serves a partition: its task here, as long as nobody else can have it, or another worker."""
-        task, url = self.tasks.get(partition), self._assignor.owners.get(partition, "")
-        if task is not None and task.is_serving:
-            if self.app.holds_its_partitions:
-                return task.desk
-            return problem("kafka-away", _OUT_OF_TOUCH, partition=partition)
-        if url and url != self._assignor.url:
-            return Elsewhere(url)
-        if url or task is not None or partition in self._parked:
-            return problem("partition-moving", _MOVING.format(partition), partition=partition)
-        return problem("no-owner", _NOBODY.format(partition), partition=partition)
 
     def health(self) -> Health:
         """Live while commits keep up with what is received; ready with partitions and a model."""
@@ -299,7 +264,8 @@ class Worker:
     async def assigned(self, partitions: set[TP], epoch: int) -> dict[TP, int] | None:
         """Go on at once with partitions that come back; pause the new ones, and take them over meanwhile."""
         await self._park(set(self.tasks))
-        parked, self._parked = self._parked, {}
+        parked = dict(self._parked)
+        self._parked.clear()
         offsets: dict[TP, int] = {}
         try:
             mine = check_assignment(self.pipeline, partitions)

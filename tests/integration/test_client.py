@@ -16,9 +16,9 @@ from asked_workers import asking, event
 from worker_bench import N_PARTITIONS, Bench
 
 from app.kafka_access import KafkaAccess
+from schemas.partitioning import partition_of
 from schemas.serving import PROBLEMS, Problem, ScoreAnswer
 from streamgauge.client import NO_ANSWER, AsyncClient, Client, ScoringError
-from streamgauge.routes import partition_of
 
 Event = dict[str, Any]
 

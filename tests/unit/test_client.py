@@ -24,10 +24,10 @@ from hook_without_kafka import World
 
 from app.adapters.http.worker import Health, WorkerHttp
 from app.serving.places import Elsewhere
+from schemas.partitioning import partition_of
 from schemas.serving import MOST_BODY_BYTES, MOST_EVENTS, Problem, RankAnswer, Ranked, ScoreAnswer, problem
 from streamgauge import blocking, course
 from streamgauge.client import NO_ANSWER, AsyncClient, Client, ScoringError
-from streamgauge.routes import partition_of
 
 BOTH = pytest.mark.parametrize("kind", [Client, AsyncClient])
 Kind = type[Client | AsyncClient]

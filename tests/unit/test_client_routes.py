@@ -9,8 +9,9 @@ from aiokafka.partitioner import DefaultPartitioner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.partitioning import partition_of
 from streamgauge import routes
-from streamgauge.routes import Routes, partition_of
+from streamgauge.routes import Routes
 
 
 @given(st.binary(max_size=40), st.integers(1, 200))

@@ -17,8 +17,8 @@ from app.core.entities.key_sample import (
     describe_strays,
     find_partitioners,
     fnv1a,
-    murmur2,
 )
+from schemas.partitioning import murmur2
 
 JAVA, LIBRDKAFKA, SARAMA = "murmur2 (Java, aiokafka)", "CRC32 (librdkafka)", "FNV-1a (Sarama)"
 

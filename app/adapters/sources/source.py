@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import msgspec
 import numpy as np
-from aiokafka.partitioner import murmur2
 
 from app.adapters.sources.python_features import load_function
 from app.core.batches import Header, Promise, RecordBatch
+from schemas.partitioning import partition_of
 from schemas.pipeline.spec import Pipeline, PipelineError
 from schemas.source import Records, SourceRecord
 from schemas.topics import WATERMARK_HEADER
@@ -74,7 +74,7 @@ class Partitioner:
     def __call__(self, key: bytes | None) -> int:
         partition = self._known.get(key)
         if partition is None:
-            partition = (murmur2(key) & 0x7FFFFFFF) % self._partitions
+            partition = partition_of(key or b"", self._partitions)  # None has been known from the start
             if len(self._known) < 100_000:  # bounds memory; hashing again is only slower
                 self._known[key] = partition
         return partition

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from zlib import crc32
 
+from schemas.partitioning import partition_of
+
 _MOST_NAMED = 3
 #: How much of a name is told.
 _NAME_CHARACTERS = 64
@@ -25,29 +27,6 @@ class Seen:
     key: bytes | None
     event_id: str
     entity: str = ""
-
-
-def murmur2(data: bytes) -> int:
-    """The hash of Kafka's own partitioner (Java's signed number as an unsigned one).
-
-    Examples
-    --------
-    From the tests of Kafka (`UtilsTest.testMurmur2`): -973932308 and -790332482.
-
-    >>> [murmur2(text) - 2**32 for text in (b"21", b"foobar")]
-    [-973932308, -790332482]
-    """
-    mask, mix = 0xFFFFFFFF, 0x5BD1E995
-    hashed = 0x9747B28C ^ len(data)
-    whole = len(data) & ~3
-    for at in range(0, whole, 4):
-        word = int.from_bytes(data[at : at + 4], "little") * mix & mask
-        hashed = (hashed * mix & mask) ^ ((word ^ word >> 24) * mix & mask)
-    rest = data[whole:]
-    if rest:
-        hashed = (hashed ^ int.from_bytes(rest, "little")) * mix & mask
-    hashed = (hashed ^ hashed >> 13) * mix & mask
-    return hashed ^ hashed >> 15
 
 
 def fnv1a(data: bytes) -> int:
@@ -74,7 +53,7 @@ def _sarama(key: bytes, partitions: int) -> int:
 
 #: By what people know them as.
 PARTITIONERS: Mapping[str, Callable[[bytes, int], int]] = {
-    "murmur2 (Java, aiokafka)": lambda key, partitions: (murmur2(key) & 0x7FFFFFFF) % partitions,
+    "murmur2 (Java, aiokafka)": partition_of,
     "CRC32 (librdkafka)": lambda key, partitions: crc32(key) % partitions,
     "FNV-1a (Sarama)": _sarama,
 }

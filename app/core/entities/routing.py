@@ -20,9 +20,9 @@ import numpy as np
 
 from app.core.batches import Header, Ints, RecordBatch
 from app.core.entities.copies import Copy, origin_header, stand_in_header
-from app.core.entities.key_sample import murmur2
 from app.core.intake.decode import INT64, LabelDecoder
 from app.core.records.event_time import TimeBounds
+from schemas.partitioning import partition_of
 from schemas.pipeline.spec import Pipeline
 from schemas.ranges import BEGINNING_MS, END_MS
 from schemas.topics import ORIGIN_HEADER, UNREADABLE_HEADER
@@ -268,7 +268,7 @@ class Routing:
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
             name = entity if isinstance(entity, bytes) else entity.encode(errors="surrogatepass")
-            home = self._known[entity] = (murmur2(name) & 0x7FFFFFFF) % self._n
+            home = self._known[entity] = partition_of(name, self._n)
         return home
 
 
