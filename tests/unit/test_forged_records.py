@@ -57,6 +57,11 @@ def i8(*values: int) -> bytes:
     return np.array(values, "<i8").tobytes()
 
 
+def sent(fields: list[Any], event_id: bytes = b"id") -> Raw:
+    """An event at offset 0 that was sent once."""
+    return Raw(b"i" + bytes(4) + bytes(8) + event_id, encode_packed(fields))
+
+
 def meta(**other: Any) -> Raw:
     said = msgspec.msgpack.decode(META.value or b"")
     return Raw(b"m", encode_packed({**said, **other}))
@@ -124,6 +129,11 @@ def test_no_generation_of_entities_is_later_than_the_clock() -> None:
         (Raw(b"e" + bytes(4) + b"id", encode_packed([START_MS, START_MS + 1, "1", 0.5, [], []])), "out_of_range"),
         (Raw(b"e" + bytes(4) + b"id", encode_packed([START_MS, START_MS, "a b", 0.5, [], []])), "out_of_range"),
         (Raw(b"e" + bytes(4) + b"id", encode_packed([START_MS, START_MS, "1", math.inf, [], []])), "out_of_range"),
+        (sent([1, START_MS, 1, START_MS, "1", 0.5, True, False]), "inconsistent"),
+        (sent([0, START_MS, 1, START_MS, "1", math.inf, True, False]), "inconsistent"),
+        (sent([0, START_MS, 1, START_MS, "a b", 0.5, True, False]), "out_of_range"),
+        (sent([0, START_MS, 1, START_MS, "1"]), "wrong_type"),
+        (sent([0, START_MS, 1, START_MS, "1", 0.5, True, False], b""), "bad_key"),
         (meta(shared=None), "inconsistent"),
         (meta(repartition=None), "inconsistent"),
         (meta(rejected={}), "wrong_type"),

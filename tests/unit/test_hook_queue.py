@@ -276,6 +276,22 @@ def test_what_is_read_again_after_a_crash_and_is_parked_already_is_not_told_twic
     assert (changes.settled, changes.parked, changes.offsets[TOPIC][0]) == ([parked.id], [], 1)
 
 
+def test_of_two_parked_records_of_one_id_the_later_counts_though_it_names_another_entity() -> None:
+    bench = Bench()
+    both = [delivery(0, "ann"), delivery(0, "bob")]
+    for each in both:
+        each.is_parked = True
+        each.record.parked_at_ms = 1
+    bench.queue.restore(both[:1], 0)
+    bench.queue.restore([*both], 0)
+    assert len(bench.queue) == 1
+    taken = bench.queue.take(60_000)
+    assert taken is not None
+    assert taken.record.entity == "bob"
+    bench.queue.arrived(taken, 60_000)
+    assert (len(bench.queue), bench.queue.take(10**9)) == (0, None)
+
+
 def test_what_is_read_again_goes_before_what_is_parked_and_younger() -> None:
     bench = Bench()
     parked = delivery(1)

@@ -74,8 +74,11 @@ class HookQueue:
     # -- in ------------------------------------------------------------------------------------------------------------
 
     def restore(self, parked: Iterable[Delivery], now_ms: int) -> None:
-        """Take over what was parked by whoever had the partition."""
-        for delivery in sorted(parked, key=lambda each: (each.record.parked_at_ms, each.place)):
+        """Take over what was parked by whoever had the partition; of two with one id, the later counts."""
+        newest = {delivery.id: delivery for delivery in parked}
+        for delivery in sorted(newest.values(), key=lambda each: (each.record.parked_at_ms, each.place)):
+            if delivery.id in self._parked:
+                self._forget(self._parked[delivery.id])
             self._put(delivery, now_ms)
         if self.disabled:
             self.disable(self.disabled, now_ms)
