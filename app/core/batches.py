@@ -56,6 +56,13 @@ class RecordBatch:
         )
 
     @classmethod
+    def unsent(cls, topic: str, partition: int, values: Sequence[bytes], now_ms: int) -> RecordBatch:
+        """Events as the records that they would be if they were sent now; their offsets are their positions."""
+        count = len(values)
+        offsets, stamps = np.arange(count, dtype=np.int64), np.full(count, now_ms, dtype=np.int64)
+        return cls(topic, partition, offsets, stamps, [None] * count, list(values))
+
+    @classmethod
     def join(cls, batches: Sequence[RecordBatch]) -> RecordBatch:
         """Batches of one log, each after the other, as one."""
         first = batches[0]

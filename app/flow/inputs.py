@@ -144,9 +144,11 @@ class FlowInputs:
 
 def _sent_once(records: RecordBatch, events: EventBatch) -> Iterator[tuple[int, int, int]]:
     """The events that were sent once: row, time stamp of the record, digest of its bytes."""
-    positions = np.searchsorted(records.offsets, events.offsets).tolist()
-    for row, position in enumerate(positions):
-        if any(name == ONCE_HEADER for name, _ in (records.headers or ())[position]):
+    marked = {place for place, of in enumerate(records.headers or ()) for name, _ in of if name == ONCE_HEADER}
+    if not marked:
+        return
+    for row, position in enumerate(np.searchsorted(records.offsets, events.offsets).tolist()):
+        if position in marked:
             yield row, int(records.timestamps_ms[position]), hash64(records.values[position] or b"")
 
 

@@ -14,6 +14,7 @@ from app.adapters.recordings.file import EVENTS, LABELS, RecordedLog, RecordingE
 from app.core.batches import RecordBatch
 from app.core.features.plan import FeaturePlan
 from app.core.scoring import ActiveModel, ChampionTimeline
+from app.pipeline import STEP_EVENTS
 from app.replay.drive import new_flow
 from schemas.pipeline.spec import Pipeline
 from schemas.serving import ScoreAnswer
@@ -103,12 +104,9 @@ def check_asked(
             for batch in events.until(answer.offset):
                 flow.receive_events(batch)
             flow.merge.let_go(flow.merge.events_received)
-            while flow.step(None, 5_000, answer.served_at_ms) is not None:
+            while flow.step(None, STEP_EVENTS, answer.served_at_ms) is not None:
                 pass
-            at_ms = np.full(1, answer.served_at_ms, dtype=np.int64)
-            records = RecordBatch(
-                pipeline.topics.events, partition, np.zeros(1, dtype=np.int64), at_ms, [None], [bytes(one.event)]
-            )
+            records = RecordBatch.unsent(pipeline.topics.events, partition, [bytes(one.event)], answer.served_at_ms)
             preview = flow.preview(records, models[answer.version], answer.served_at_ms)
             found.compared += 1
             why = _difference(pipeline, answer, preview.scores.tolist(), preview.matrix.tolist())
@@ -146,10 +144,9 @@ class _Log:
             self._rest = None
             if batch is None:
                 return
-            before = int(np.searchsorted(batch.offsets, offset))
-            if before < len(batch):
-                self._rest = batch.cut(before, len(batch))
-            if before:
-                yield batch.cut(0, before)
-            if before < len(batch):
+            before = batch.between(0, offset)
+            if len(before):
+                yield before
+            if len(before) < len(batch):
+                self._rest = batch.cut(len(before), len(batch))
                 return

@@ -7,8 +7,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from app.core.batches import RecordBatch
 from app.core.scoring import ModelSelector
 from app.flow.preview import Preview
@@ -116,14 +114,7 @@ class PreviewDesk:
             return [problem("model-not-ready", detail, partition=partition)] * count
         values = [event for question in questions for event in question.events]
         with_features = [question.with_features for question in questions for _ in question.events]
-        records = RecordBatch(
-            self._pipeline.topics.events,
-            partition,
-            np.arange(count, dtype=np.int64),
-            np.full(count, now_ms, dtype=np.int64),
-            [None] * count,
-            list(values),
-        )
+        records = RecordBatch.unsent(self._pipeline.topics.events, partition, values, now_ms)
         preview = self._flow.preview(records, models, now_ms)
         answers: list[Answer | None] = [None] * count
         for bad in preview.rejections:

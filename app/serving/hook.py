@@ -9,7 +9,6 @@ from operator import attrgetter
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
-import numpy as np
 
 from app.core.batches import RecordBatch
 from app.core.intake.decode import EventDecoder
@@ -246,8 +245,7 @@ class ScoringHook:
     def _find_fault(self, event: bytes) -> Problem | None:
         """Why an event is refused by what it is; None if it is not."""
         now_ms = self._now_ms()
-        zero, stamp = np.zeros(1, dtype=np.int64), np.full(1, now_ms, dtype=np.int64)
-        records = RecordBatch(self.pipeline.topics.events, 0, zero, stamp, [None], [event])
+        records = RecordBatch.unsent(self.pipeline.topics.events, 0, [event], now_ms)
         _, rejections = self._decode_event(records, now_ms)
         return problem("refused", rejections[0].detail, reason=rejections[0].reason) if rejections else None
 

@@ -101,7 +101,11 @@ class FlowLoop:
     @property
     def is_behind(self) -> bool:
         """Whether events that were received have waited for longer than they should."""
-        return clock_s() - self._caught_up_s > BEHIND_S and not (self._inbox.is_empty and not self._flow.takes_no_more)
+        return clock_s() - self._caught_up_s > BEHIND_S and not self._has_caught_up
+
+    @property
+    def _has_caught_up(self) -> bool:
+        return self._inbox.is_empty and not self._flow.takes_no_more
 
     def make_room(self) -> None:
         """Commit soon, though nothing was scored: the state drops keys from memory then."""
@@ -126,9 +130,9 @@ class FlowLoop:
                 if len(step.events):
                     self._step_size.adapt(len(step.events), clock_s() - started, step_s)
                 return step
+            if self._has_caught_up:
+                self._caught_up_s = clock_s()
             if self._inbox.is_empty or self._flow.takes_no_more:
-                if self._inbox.is_empty and not self._flow.takes_no_more:
-                    self._caught_up_s = clock_s()
                 return None
             if clock_s() - began > step_s / 2:  # taking in was a step of its own: others have their turn
                 self._wake.set()

@@ -95,7 +95,7 @@ class ScoringRoutes:
             event_id = request.headers.get(IDEMPOTENCY_HEADER)
             if event_id is not None:
                 events = [self._scoring.name(_only(events, is_list=is_list), event_id)]
-            answers = await self._answer(events, asked)
+            answers = await self._in_time(self._scoring.score(events, asked), len(events))
         except ProblemFoundError as error:
             return self._respond(error.problem)
         return self._respond_list(answers) if is_list else self._respond(answers[0])
@@ -108,9 +108,6 @@ class ScoringRoutes:
         except ProblemFoundError as error:
             return self._respond(error.problem)
         return self._respond(answer)
-
-    async def _answer(self, events: Sequence[bytes], asked: Asked) -> list[ScoreAnswer | Problem]:
-        return await self._in_time(self._scoring.score(events, asked), len(events))
 
     async def _in_time(self, answering: Coroutine[Any, Any, T], count: int) -> T:
         """An answer about so many events, unless it takes too long or too many are at work."""
@@ -127,7 +124,7 @@ class ScoringRoutes:
         finally:
             self._at_work -= count
 
-    def _respond(self, answer: ScoreAnswer | RankAnswer | Problem) -> web.Response:
+    def _respond(self, answer: ScoreAnswer | ScoreResults | RankAnswer | Problem) -> web.Response:
         headers = {PARTITIONS_HEADER: self._known_partitions()}
         if not isinstance(answer, Problem):
             return web.Response(body=_encode(answer), content_type="application/json", headers=headers)
@@ -143,8 +140,7 @@ class ScoringRoutes:
             ScoreResult(answer=answer) if isinstance(answer, ScoreAnswer) else ScoreResult(problem=answer)
             for answer in answers
         ]
-        headers = {PARTITIONS_HEADER: self._known_partitions()}
-        return web.Response(body=_encode(ScoreResults(results)), content_type="application/json", headers=headers)
+        return self._respond(ScoreResults(results))
 
     def _known_partitions(self) -> str:
         owners = self._scoring.owners()

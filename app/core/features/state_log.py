@@ -112,11 +112,8 @@ class StateReader:
         self._keeps_other = keeps_other
         self._cache = cache
         self._records = 0
-        self.state = new_state()
-        self.pending = new_pending()
-        self.sent = new_sent()
+        self._begin_empty()
         self.generation = Generation()
-        self.others: dict[bytes, bytes] = {}
         self.meta: dict[str, Any] = {}
         #: Of each generation, where its last record said to go on.
         self._positions: dict[int, tuple[int | None, ...]] = {}
@@ -153,8 +150,8 @@ class StateReader:
             self._go_on_from(self._cache, snapshot)
         except DAMAGE:  # the topic has it all
             self._cache.clear()
-            self.state, self.pending, self.sent = self._new_state(), self._new_pending(), self._new_sent()
-            self.others, self.meta = {}, {}
+            self._begin_empty()
+            self.meta = {}
             self._positions = {}
             self.generation = Generation()
             return first
@@ -284,8 +281,11 @@ class StateReader:
         self.generation.number = number
         if self._cache is not None:
             self._cache.clear()
+        self._begin_empty()
+
+    def _begin_empty(self) -> None:
         self.state, self.pending, self.sent = self._new_state(), self._new_pending(), self._new_sent()
-        self.others = {}
+        self.others: dict[bytes, bytes] = {}
 
     def _remember(self, key: bytes, value: bytes | None) -> None:
         if value is not None and len(self.generation.former) < _MOST_REMEMBERED:
